@@ -1,4 +1,4 @@
-"""`kensa cloud cycle`: start, show, approve and stop improvement cycles; upload the publisher's folder.
+"""`kensa cloud cycle`: start, show, approve and stop cycles; upload the publisher's folder.
 
 Typical: `kensa cloud cycle --stack kensa-plant-a status`, then `... approve NAME --why "the card is good"`.
 """

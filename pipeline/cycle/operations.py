@@ -1,4 +1,4 @@
-"""Operations of people on executions: start, show, find and stop; the commands are thin shells over these."""
+"""Starts, shows, finds and stops executions; the commands are thin shells over these."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How a release reaches the fleet: deployments, rollout policies, and the decision to promote or roll back."""
+"""Deployments to the fleet, rollout policies, and the decision to promote or roll back."""
