@@ -1,4 +1,4 @@
-"""Writes files that must survive a power cut (the rules of fsync, in one place), and computes digests of files.
+"""Writes files that must survive a power cut, and computes digests of files.
 
 A replaced file needs fsync(file), rename, fsync(directory): without the last, a power cut can bring the old one back.
 """

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from awsiot.greengrasscoreipc import model
 
+from agent.wire.codec import SHADOW_NAME
 from greengrass.ipc.errors import IpcError, IpcErrorKind
 
 if TYPE_CHECKING:
     from greengrass.ipc.connection import Connection
 
-SHADOW_NAME: Final = "kensa"
 _PROBE_TIMEOUT_S: Final = 5.0
 
 

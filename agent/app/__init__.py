@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.app.agent import Agent, StopReason
-from agent.app.composition.dependencies import AgentDependencies
+from agent.app.composition.agent_dependencies import AgentDependencies
 from agent.app.factories import address_problem, make_site_lease, make_source, make_transport
 from agent.errors import ConfigError
 from agent.supervision import ThreadSupervisor

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from agent import config as configuration
+    from agent.app.composition.agent_dependencies import AgentDependencies
     from agent.app.composition.camera_composition import ComposedCamera
     from agent.app.composition.components import AgentComponents
-    from agent.app.composition.dependencies import AgentDependencies
     from agent.app.lifecycle_manager import LifecycleManager
     from agent.app.reconfigure import AppliedConfig
     from agent.health.heartbeat_publisher import HeartbeatPublisher

@@ -18,8 +18,8 @@ from agent.app.factories import SHADOW_DEPLOYMENT_FRAMES, make_lease
 from agent.children.fetch_client import FetchClient
 from agent.children.selftest_client import SelfTestClient
 from agent.errors import ConfigError, FetchError, LifecycleError, MessageError, ReleaseRefusedError
-from agent.lifecycle.dependencies import LifecycleDependencies
 from agent.lifecycle.lifecycle import Lifecycle
+from agent.lifecycle.lifecycle_dependencies import LifecycleDependencies
 from agent.lifecycle.shadow_deployment import ShadowDeployment
 from agent.release import acceptance_set
 from agent.release.desired_release import DesiredReleaseTracker

@@ -1,4 +1,4 @@
-"""A control chart of one model's reject rate: too many rejects, too few, or nothing but rejects. Pure.
+"""A control chart of one model's reject rate: too many, too few, or nothing but rejects. Pure.
 
 Three cumulative sums (CUSUM) of log-likelihood ratios, one reject or pass at a time. For Bernoulli data the CUSUM finds
 a given shift sooner than any other chart with as few false alarms (G. V. Moustakides, Ann. Statist. 14 (1986)); its

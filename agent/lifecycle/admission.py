@@ -23,7 +23,7 @@ from agent.release.rollout_policy import self_test_limits
 from agent.release_records import FetchedRelease, Gate, Refusal, distinct_name
 
 if TYPE_CHECKING:
-    from agent.lifecycle.dependencies import StepDependencies
+    from agent.lifecycle.lifecycle_dependencies import StepDependencies
     from agent.lifecycle.revocation_poll import RevocationPoller
     from agent.lifecycle.rollout_outcome import RolloutFinaliser
     from agent.lifecycle.state.journal import LifecycleRecord

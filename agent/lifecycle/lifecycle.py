@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import StateDirError
-from agent.lifecycle.dependencies import compose_steps
+from agent.lifecycle.lifecycle_dependencies import compose_steps
 from agent.lifecycle.recovery import mark_start_healthy, recover
 from agent.lifecycle.rollout_requests import RolloutRequests
 from agent.lifecycle.rollout_steps import RolloutSteps
@@ -30,7 +30,7 @@ from agent.timing.clock import NS_PER_S
 if TYPE_CHECKING:
     from agent.config import RolloutLimits
     from agent.evidence.paired_test import ABReport
-    from agent.lifecycle.dependencies import LifecycleDependencies
+    from agent.lifecycle.lifecycle_dependencies import LifecycleDependencies
     from agent.release_records import DesiredRelease, FetchedRelease, ModelStatus, Refusal
     from agent.slot import Lease
     from agent.supervision import Fault, SupervisedThread

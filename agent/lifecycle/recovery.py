@@ -18,7 +18,7 @@ from agent.lifecycle.state.transitions import RISKY_STATES, LifecycleEvent, Life
 from agent.release_records import Gate
 
 if TYPE_CHECKING:
-    from agent.lifecycle.dependencies import StepDependencies
+    from agent.lifecycle.lifecycle_dependencies import StepDependencies
     from agent.lifecycle.rollout_steps import RolloutSteps
     from agent.lifecycle.state.journal import LifecycleRecord
 

@@ -20,7 +20,7 @@ from agent.lifecycle.state.transitions import LifecycleEvent, LifecycleState
 from agent.timing.clock import NS_PER_S
 
 if TYPE_CHECKING:
-    from agent.lifecycle.dependencies import StepDependencies
+    from agent.lifecycle.lifecycle_dependencies import StepDependencies
     from agent.lifecycle.state.journal import LifecycleRecord
     from agent.release_records import RepositoryStatus
 

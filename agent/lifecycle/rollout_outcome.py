@@ -29,7 +29,7 @@ from agent.lifecycle.state.refusals import refusal_from
 from agent.lifecycle.state.transitions import RISKY_STATES, LifecycleEvent, LifecycleState
 
 if TYPE_CHECKING:
-    from agent.lifecycle.dependencies import StepDependencies
+    from agent.lifecycle.lifecycle_dependencies import StepDependencies
     from agent.lifecycle.state.journal import LifecycleRecord
     from agent.release_records import Refusal
     from agent.slot import Lease

@@ -21,7 +21,7 @@ from agent.release_records import Gate
 from agent.wire import is_release_id
 
 if TYPE_CHECKING:
-    from agent.lifecycle.dependencies import StepDependencies
+    from agent.lifecycle.lifecycle_dependencies import StepDependencies
     from agent.lifecycle.rollout_outcome import RolloutFinaliser
     from agent.lifecycle.state.journal import LifecycleRecord
     from agent.release_records import DesiredRelease

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from agent.evidence.rollout_gates import RolloutDecision
-    from agent.lifecycle.dependencies import StepDependencies
+    from agent.lifecycle.lifecycle_dependencies import StepDependencies
     from agent.lifecycle.state.journal import LifecycleRecord
 
 LIVE_POLL_S: Final = 0.25  # between two evaluations of the evidence

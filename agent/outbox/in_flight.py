@@ -1,4 +1,4 @@
-"""The sender's messages that the transport has and that are not acknowledged, and those to publish again.
+"""The sender's unacknowledged messages, and those to publish again.
 
 Used from the sender's thread only; `count` is read by any.
 """

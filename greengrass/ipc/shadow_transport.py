@@ -23,9 +23,8 @@ from awsiot.greengrasscoreipc import model
 
 from agent.errors import MessageError, TransportError
 from agent.wire import shadow_topic
-from agent.wire.codec import parse_strict_json
+from agent.wire.codec import SHADOW_NAME, parse_strict_json
 from agent.wire.shadow_documents import MAX_DOCUMENT_BYTES
-from greengrass.capabilities import SHADOW_NAME
 from greengrass.ipc.errors import IpcError, IpcErrorKind
 from greengrass.ipc.topics import subscribe_iot_core
 

@@ -25,7 +25,7 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ReportTable:
     """A table; without rows the page shows the note `empty` in its place."""
 
     head: tuple[str, ...]

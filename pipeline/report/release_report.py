@@ -19,7 +19,7 @@ from pipeline.evaluation import metrics
 from pipeline.evaluation.model_evaluation import predicted_classes, true_classes
 from pipeline.model_inputs import read_image, read_mask
 from pipeline.report import charts
-from pipeline.report.html_page import Cell, Table, Tile, render_html
+from pipeline.report.html_page import Cell, ReportTable, Tile, render_html
 from pipeline.report.text_format import (
     HEADLINE_METRICS,
     NO_VALUE,
@@ -113,7 +113,7 @@ def _confusion_matrix(evaluation: Evaluation) -> dict[str, Any]:
     return {"columns": [names[c] for c in columns], "rows": rows}
 
 
-def _metrics_table(subject: ReportSubject) -> Table:
+def _metrics_table(subject: ReportSubject) -> ReportTable:
     both = (subject.fp32.figures, subject.int8.figures)
     rows: list[tuple[Cell | str, ...]] = [
         (metric_name(key), *(Cell(format_percent(f.get(key)), _interval(f["intervals"].get(key))) for f in both))
@@ -124,7 +124,7 @@ def _metrics_table(subject: ReportSubject) -> Table:
         (f"recall {name}", *(format_percent(figures["recall"][name]) for figures in both))
         for name in subject.int8.rule.classes
     ]
-    return Table(("", "fp32", "int8"), tuple(rows))
+    return ReportTable(("", "fp32", "int8"), tuple(rows))
 
 
 def _interval(value: Sequence[float] | None) -> str:
@@ -159,13 +159,13 @@ def _histogram(evaluation: Evaluation) -> str:
     return charts.score_histogram({"right": scores[right], "wrong": scores[~right]}, [], "score of the named class")
 
 
-def _kinds(figures: Mapping[str, Any]) -> Table:
+def _kinds(figures: Mapping[str, Any]) -> ReportTable:
     kinds: Mapping[str, Mapping[str, Mapping[str, Any]]] = figures.get("recall_by_kind", {})
     columns = difficulty_levels(kinds)
     rows: list[tuple[Cell | str, ...]] = [
         (kind, *(_kind_cell(row.get(level)) for level in columns)) for kind, row in kinds.items()
     ]
-    return Table(("", *columns), tuple(rows))
+    return ReportTable(("", *columns), tuple(rows))
 
 
 def _kind_cell(cell: Mapping[str, Any] | None) -> Cell:
@@ -214,7 +214,7 @@ def _image_data_uri(sample: Sample, judgement: Judgement) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
 
 
-def _lineage(manifest: Manifest) -> Table:
+def _lineage(manifest: Manifest) -> ReportTable:
     lineage, decision = manifest.lineage, manifest.decision
     thresholds = {name: f"{value:.3f}" for name, value in decision.thresholds.items()}
     rows: tuple[tuple[str, object], ...] = (
@@ -231,4 +231,4 @@ def _lineage(manifest: Manifest) -> Table:
         ("CPU, threads", f"{lineage.cpu}, {lineage.threads}"),
         ("made", f"{lineage.created_utc}, in {lineage.duration_s:.0f} s"),
     )
-    return Table((), tuple((name, Cell(str(value), is_code=True)) for name, value in rows))
+    return ReportTable((), tuple((name, Cell(str(value), is_code=True)) for name, value in rows))

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 _INTERRUPTED: Final = 130  # as the shell reports a program ended by SIGINT
 
 
-def search(argv: Sequence[str]) -> int:
-    """Run `kensa train --search`; returns the exit code: 0 when a candidate is proposed, 3 when none is."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kensa train --search",
         description="Train several configurations and seeds, compare the best with the champion, and propose one.",
@@ -54,7 +53,12 @@ def search(argv: Sequence[str]) -> int:
     add("--workers", type=int, help="trainings at once")
     add("--registry", help="register the proposed candidate: a folder, or s3://bucket/prefix")
     add("--json", action="store_true", help="print the result as one JSON object")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def search(argv: Sequence[str]) -> int:
+    """Run `kensa train --search`; returns the exit code: 0 when a candidate is proposed, 3 when none is."""
+    arguments = _parser().parse_args(argv)
     require_extra("train", "torch", "onnx")
     from pipeline.search.search_runner import run_search  # noqa: PLC0415 - OpenCV and ONNX
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Self
 from agent.errors import OperatorError
 from simulator.faulty_broker.broker_behaviours import BROKER_BEHAVIOURS
 from simulator.faulty_broker.broker_record import BrokerRecord
+from simulator.faulty_broker.broker_session import BrokerState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,11 +39,8 @@ class FaultyBroker:
         if behaviour not in BROKER_BEHAVIOURS:
             raise OperatorError(f"there is no behaviour {behaviour!r}; known are {', '.join(BROKER_BEHAVIOURS)}")
         self.behaviour = behaviour
-        self.forbidden = tuple(forbidden)
-        self.receive_maximum = receive_maximum
         self.record = BrokerRecord()
-        self.memory: dict[str, list[int]] = {}  # what a behaviour carries from one connection to the next
-        self.is_closing = False
+        self._state = BrokerState(tuple(forbidden), receive_maximum, self.record)
         self.port = port
         self._session = BROKER_BEHAVIOURS[behaviour]
         self._socket: socket.socket | None = None
@@ -63,7 +61,7 @@ class FaultyBroker:
 
     def __exit__(self, *_: object) -> None:
         """End every connection."""
-        self.is_closing = True
+        self._state.is_closing = True
         for thread in [self._accepting, *self._threads]:
             if thread is not None:
                 thread.join(_END_S)
@@ -73,11 +71,11 @@ class FaultyBroker:
     def _accept(self) -> None:
         assert self._socket is not None  # noqa: S101 - `__enter__` opened it
         number = 0
-        while not self.is_closing:
+        while not self._state.is_closing:
             with contextlib.suppress(TimeoutError):
                 connection, _ = self._socket.accept()
                 number += 1
-                session = self._session(connection, number=number, broker=self)
+                session = self._session(connection, number=number, broker=self._state)
                 thread = threading.Thread(target=session.run, name=f"faulty-broker-{number}", daemon=True)
                 self._threads.append(thread)
                 thread.start()

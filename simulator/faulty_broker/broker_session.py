@@ -13,6 +13,7 @@ import select
 import socket
 import struct
 import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from simulator.doubles.network.topic_filter import topic_matches
@@ -21,13 +22,23 @@ from simulator.faulty_broker import mqtt_packets
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from simulator.faulty_broker.broker_record import BrokerEvent
-    from simulator.faulty_broker.broker_server import FaultyBroker
+    from simulator.faulty_broker.broker_record import BrokerEvent, BrokerRecord
     from simulator.faulty_broker.mqtt_packets import Connect, Packet, Publish
 
 _POLL_S: Final = 0.02
 _HALF_OPEN_S: Final = 10.0  # the rest of a packet must follow its first byte within this
 _RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s
+
+
+@dataclass(slots=True)
+class BrokerState:
+    """What all connections of one broker share."""
+
+    forbidden: tuple[str, ...]  # topic filters that nobody may publish to
+    receive_maximum: int | None  # announced to clients of MQTT 5
+    record: BrokerRecord
+    memory: dict[str, list[int]] = field(default_factory=dict)  # what a behaviour keeps between connections
+    is_closing: bool = False
 
 
 class BrokerSession:
@@ -40,7 +51,7 @@ class BrokerSession:
     EVERY: ClassVar[int] = 20
     SERVES_SHADOWS: ClassVar[bool] = True  # a request for an AWS shadow is answered with 404
 
-    def __init__(self, connection: socket.socket, *, number: int, broker: FaultyBroker) -> None:
+    def __init__(self, connection: socket.socket, *, number: int, broker: BrokerState) -> None:
         """`number` is 1 for the broker's first connection."""
         self.number = number
         self.broker = broker

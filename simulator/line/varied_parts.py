@@ -25,8 +25,8 @@ from simulator.line import part_sequence
 if TYPE_CHECKING:
     from agent.records import Floats, Pixels
     from simulator.line.defects import DefectOverlay
+    from simulator.line.part_renderer import PartRenderer
     from simulator.line.part_sequence import RenderRecipe
-    from simulator.line.render import SimulatedLine
 
 _SLACK: Final = 256  # camera pixels that the noise is larger than a frame: how many different pieces there are
 _HALF: Final = 128  # a byte that means 0 in a field of noise, and 1 in a field of texture
@@ -50,7 +50,7 @@ class BlankPart:
 class VariedParts:
     """Makes the parts of one line. Safe to use from several threads; blanks are rendered when they are first needed."""
 
-    def __init__(self, line: SimulatedLine) -> None:
+    def __init__(self, line: PartRenderer) -> None:
         """Nothing is rendered yet."""
         self._line = line
         self._scale = line.camera.scale

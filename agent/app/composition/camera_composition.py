@@ -11,7 +11,7 @@ from agent.counters import CameraCounters
 from agent.inspection.capture import CaptureSettings, CaptureThread
 
 if TYPE_CHECKING:
-    from agent.app.composition.dependencies import AgentDependencies
+    from agent.app.composition.agent_dependencies import AgentDependencies
     from agent.inspection.frame_pool import FramePool
     from agent.inspection.intake import IntakeHub
     from agent.ports import FrameSource

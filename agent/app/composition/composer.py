@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.app.active_config import ActiveConfig
+    from agent.app.composition.agent_dependencies import AgentDependencies
     from agent.app.composition.camera_composition import ComposedCamera
-    from agent.app.composition.dependencies import AgentDependencies
     from agent.app.lifecycle_manager import LifecycleManager
     from agent.collection import Collector
     from agent.condition_log import LogCounter

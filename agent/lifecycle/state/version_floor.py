@@ -1,4 +1,4 @@
-"""Checks of a fetched release against the journal record, before a byte of it is used. Pure functions.
+"""Pure checks of a fetched release against the journal record, before a byte of it is used.
 
 The lifecycle and the preflight of a deployment call the same functions, so that a deployment is never accepted for a
 release that the lifecycle then refuses, nor the other way round. Order: another release than was requested, revoked by

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from pipeline.report import charts
-from pipeline.report.html_page import Cell, Table, Tile, render_html
+from pipeline.report.html_page import Cell, ReportTable, Tile, render_html
 from pipeline.report.plant_report.plant_data import number, optional_number
 from pipeline.report.plant_report.plant_findings import (
     MIN_LABELS,
@@ -183,13 +183,15 @@ def _pareto(plant: PlantData) -> str:
     return charts.pareto_chart(bars, "rejected parts by class")
 
 
-def _pareto_table(plant: PlantData) -> Table:
+def _pareto_table(plant: PlantData) -> ReportTable:
     rows = (
         (_text(r, "line"), _text(r, "class"), _count(r, "parts"), _percent(r, "share", 0), _count(r, "per_million"))
         for r in plant.records("defect_pareto")
         if number(r, "place") <= _MAX_CLASSES_BY_LINE
     )
-    return Table(("line", "class", "rejected", "of the line's", "per million"), tuple(rows), "Nothing was rejected.")
+    return ReportTable(
+        ("line", "class", "rejected", "of the line's", "per million"), tuple(rows), "Nothing was rejected."
+    )
 
 
 def _estimates(plant: PlantData, name: str, title: str) -> str:
@@ -208,7 +210,7 @@ def _estimates(plant: PlantData, name: str, title: str) -> str:
     return charts.interval_chart(rows, _PERCENT, title)
 
 
-def _classes(plant: PlantData) -> Table:
+def _classes(plant: PlantData) -> ReportTable:
     rows = (
         (
             _text(row, "line"),
@@ -221,10 +223,10 @@ def _classes(plant: PlantData) -> Table:
         for row in plant.records("escapes_by_class")
     )
     names = ("line", "labelled class", "labelled", "caught, about", "let through, about", "recall (95 % interval)")
-    return Table(names, tuple(rows), "No labels have come back yet.")
+    return ReportTable(names, tuple(rows), "No labels have come back yet.")
 
 
-def _model_comparison(plant: PlantData) -> Table:
+def _model_comparison(plant: PlantData) -> ReportTable:
     rows = (
         (
             _text(row, "line"),
@@ -248,10 +250,10 @@ def _model_comparison(plant: PlantData) -> Table:
         "against the one before",
         "finding",
     )
-    return Table(names, tuple(rows), "No model has inspected a part.")
+    return ReportTable(names, tuple(rows), "No model has inspected a part.")
 
 
-def _trials(plant: PlantData) -> Table:
+def _trials(plant: PlantData) -> ReportTable:
     rows = (
         (
             _text(row, "line"),
@@ -268,7 +270,7 @@ def _trials(plant: PlantData) -> Table:
     )
     names = ("line", "champion", "challenger", "from, to", "champion rejects", "challenger rejects",
              "difference, points", "finding", "would let through")  # fmt: skip
-    return Table(names, tuple(rows), "No trial ran.")
+    return ReportTable(names, tuple(rows), "No trial ran.")
 
 
 def _drift(plant: PlantData) -> str:
@@ -288,16 +290,16 @@ def _latency(plant: PlantData) -> str:
     return charts.trend_chart(series, [], _MILLISECONDS, "p99 latency by device and day", height=260)
 
 
-def _losses(plant: PlantData) -> Table:
+def _losses(plant: PlantData) -> ReportTable:
     names = ("frames", "arrived", "missing", "dropped", "lost", "unexplained", "twice")
     rows = []
     for line, group in groupby(plant.records("loss"), key=lambda row: str(row["line"])):
         found = list(group)
         rows.append((line, *(f"{sum(number(row, name) for row in found):,.0f}" for name in names)))
-    return Table(("line", *names), tuple(rows), "No verdicts.")
+    return ReportTable(("line", *names), tuple(rows), "No verdicts.")
 
 
-def _cameras(plant: PlantData) -> Table:
+def _cameras(plant: PlantData) -> ReportTable:
     rows = (
         (
             _text(row, "line"), _text(row, "thing"), _text(row, "camera"), _text(row, "last_seen"), _text(row, "state"),
@@ -307,20 +309,20 @@ def _cameras(plant: PlantData) -> Table:
         for row in plant.records("fleet")
     )  # fmt: skip
     names = ("line", "device", "camera", "last heartbeat", "state", "fps", "model", "agent", "alarm", "waiting")
-    return Table(names, tuple(rows), "No heartbeats.")
+    return ReportTable(names, tuple(rows), "No heartbeats.")
 
 
-def _history(plant: PlantData) -> Table:
+def _history(plant: PlantData) -> ReportTable:
     shown = [row for row in plant.records("release_history") if row["event"] not in {"idle", "first verdict"}]
     merged: dict[tuple[str, ...], list[str]] = {}
     for row in shown:
         key = tuple(_text(row, name) for name in ("at", "line", "release", "event", "detail"))
         merged.setdefault(key, []).append(_text(row, "thing"))
     rows = tuple((*key, ", ".join(things)) for key, things in list(merged.items())[-_MAX_HISTORY:])
-    return Table(("at, UTC", "line", "release", "state", "why", "devices"), rows, "No release moved.")
+    return ReportTable(("at, UTC", "line", "release", "state", "why", "devices"), rows, "No release moved.")
 
 
-def _queries(plant: PlantData) -> Table:
+def _queries(plant: PlantData) -> ReportTable:
     rows = (
         (
             Cell(name, is_code=True),
@@ -330,4 +332,4 @@ def _queries(plant: PlantData) -> Table:
         )
         for name, result in plant.results.items()
     )
-    return Table(("query", "version", "question", "parameters"), tuple(rows))
+    return ReportTable(("query", "version", "question", "parameters"), tuple(rows))

@@ -20,8 +20,8 @@ from agent.children.selftest_client import SelfTestClient
 from agent.config import RolloutLimits
 from agent.decision import decide_challenger, unknown_judgement
 from agent.errors import InferenceError
-from agent.lifecycle.dependencies import LifecycleDependencies
 from agent.lifecycle.lifecycle import Lifecycle
+from agent.lifecycle.lifecycle_dependencies import LifecycleDependencies
 from agent.preprocess import Preprocessor
 from agent.records import Observation
 from agent.release import manifest as manifests

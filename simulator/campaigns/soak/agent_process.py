@@ -22,8 +22,8 @@ from agent.inspection.frame_pool import FramePool
 from agent.inspection.intake import IntakeHub
 from agent.inspection.worker import Worker
 from agent.inspection.worker_state import CameraContext, InspectionContext
-from agent.lifecycle.dependencies import LifecycleDependencies
 from agent.lifecycle.lifecycle import Lifecycle
+from agent.lifecycle.lifecycle_dependencies import LifecycleDependencies
 from agent.lifecycle.shadow_deployment import ShadowDeployment
 from agent.outbox import Outbox, OutboxLimits, next_boot_epoch
 from agent.records import DropReason, Grab

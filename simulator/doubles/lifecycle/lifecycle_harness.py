@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from agent.config import RolloutLimits
 from agent.errors import IntegrityError
-from agent.lifecycle.dependencies import LifecycleDependencies
 from agent.lifecycle.lifecycle import Lifecycle
+from agent.lifecycle.lifecycle_dependencies import LifecycleDependencies
 from agent.lifecycle.state.journal import Journal
 from agent.lifecycle.state.transitions import RESTING_STATES
 from agent.release.release_store import ReleaseStore, read_ref
