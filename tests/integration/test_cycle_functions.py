@@ -207,7 +207,7 @@ def test_a_person_starts_looks_and_stops(
     monkeypatch.setenv("KENSA_STATE_MACHINE", plant.machine_arn)
     plant.collect(0, 48)
     assert kensa_cloud(["cycle", "status"]) == 0
-    assert capsys.readouterr().out == "no cycle was started yet\n"
+    assert capsys.readouterr().out == "no cycle has been started yet\n"
     request = ["--site", SITE, "--model", MODEL, "--inspection", INSPECTION]
     assert kensa_cloud(["cycle", "--json", "start", *request]) == 0
     name = json.loads(capsys.readouterr().out)["started"]

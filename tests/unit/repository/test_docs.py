@@ -234,7 +234,7 @@ def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
 
 def test_the_picture_of_the_layers_is_that_of_the_import_contracts() -> None:
     checked = subprocess.run([ROOT / "scripts" / "layers", "--check"], capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout
+    assert checked.returncode == 0, checked.stderr
 
 
 def test_every_path_of_the_architecture_page_exists() -> None:

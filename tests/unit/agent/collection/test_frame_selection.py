@@ -80,7 +80,7 @@ def test_the_key_says_site_thing_day_model_inspection_and_frame() -> None:
     assert collected_stem("plant-a", make_verdict(7, Outcome.DEFECT)) == (
         "collected/v1/site=plant-a/thing=device-7/day=2026-09-21/model=default-1.2.3/top/cam1-1-7"
     )
-    with pytest.raises(MessageError, match="judged by no model"):
+    with pytest.raises(MessageError, match="inspected by no model"):
         collected_stem("plant-a", make_verdict(7, origin=replace(ORIGIN, model=None)))
 
 
