@@ -298,7 +298,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def collected(argv: list[str]) -> int:
     """Run `kensa cloud collected ...`."""
-    parser, command = _parser("collected", "Collected frames of a site without a way out, on a disk.")
+    parser, command = _parser("collected", "Collected frames of an air-gapped site, on a disk.")
     out = command("export", "copy collected frames to a disk")
     out.add_argument("--collected", required=True, help="a folder, or s3://bucket/prefix")
     out.add_argument("--to", type=Path, required=True, metavar="DISK", help="a folder on the disk")

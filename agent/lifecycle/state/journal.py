@@ -127,7 +127,7 @@ class Journal:
             return self._with_floor(previous), alarm
         if damage is None and older_damage is None:
             return self._with_floor(LifecycleRecord()), None
-        alarm = f"The journal {damage or older_damage}, and so did the one before it; the factory release is active."
+        alarm = f"The journal {damage or older_damage}, and so was the one before it; the factory release is active."
         return self._with_floor(LifecycleRecord()), alarm
 
     def save(self, record: LifecycleRecord) -> None:

@@ -63,7 +63,7 @@ class FakeRepository:
         return ref
 
     def revoke(self, ref: ReleaseRef) -> None:
-        """Take a release back."""
+        """Revoke a release."""
         self.revoked.add(ref.digest)
 
     def inject(self, port: str, *faults: RepositoryFault) -> None:
