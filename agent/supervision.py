@@ -8,9 +8,9 @@ file descriptors, memory, threads or disk is no bug: that ends no thread and no 
 begins again after the delay.
 
 Promise: a fault of a thread is counted by the thread's kind, logged once with its trace (and again at most hourly), and
-    visible in the heartbeat, the metrics, `kensa status` and the exit code. A thread that cannot be started is an
-    `OperatorError` with the remedy. `ErrorBoundary` does the same for code that is not ours, such as a camera plug-in:
-    whatever it raises becomes a KensaError.
+visible in the heartbeat, the metrics, `kensa status` and the exit code. A thread that cannot be started is an
+`OperatorError` with the remedy. `ErrorBoundary` does the same for code that is not ours, such as a camera plug-in:
+whatever it raises becomes a KensaError.
 """
 
 from __future__ import annotations

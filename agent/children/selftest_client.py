@@ -1,10 +1,10 @@
 """`ports.SelfTester` by a child process: a release is never first loaded in the inspecting process.
 
 Promise: whatever the model does there (crash, hang, fill the memory, flood its output), `examine` ends within the wall
-    limit and a moment (time in which the line left it no processor is added, up to three times the limit), the whole
-    process group is gone, and the outcome is an Examination, a ReleaseRefusedError with a reason code, or a FetchError
-    where the machine was to blame. The child runs niced, with limits on address space, CPU time, file descriptors and
-    file size, without core dumps and without this process's environment, and it dies with its parent.
+limit and a moment (time in which the line left it no processor is added, up to three times the limit), the whole
+process group is gone, and the outcome is an Examination, a ReleaseRefusedError with a reason code, or a FetchError
+where the machine was to blame. The child runs niced, with limits on address space, CPU time, file descriptors and
+file size, without core dumps and without this process's environment, and it dies with its parent.
 
 On the way from fetch to slot, the next module is `agent.selftest.self_test`, the child process.
 """

@@ -41,7 +41,7 @@ OUTCOME_OF_PRIORITY: Final = {priority: outcome for outcome, priority in PRIORIT
 
 @dataclass(frozen=True, slots=True)
 class OutboxLimits:
-    """Every bound of the outbox; `agent.config.Outbox` sets those that a site may want to change."""
+    """Every bound of the outbox; `agent.config.OutboxConfig` sets those that a site may want to change."""
 
     max_bytes: int = 512 * 1024 * 1024  # of the store's file, without its write-ahead log (4 MiB at most)
     commit_s: float = 0.25  # longest wait of an ok verdict before it is on disk

@@ -46,7 +46,7 @@ def test_the_first_model_of_a_plant_waits_for_a_person(
     plant.collect(0, 48)
     arn = plant.start()
     asked = plant.until_asked(arn)
-    assert asked["doubts"] == ["there is no model yet that it could be compared with"]
+    assert asked["doubts"] == ["there is no model yet to compare it with"]
     decide(plant.execution(arn), approved=True, by="ann", why="looks right on the card")
     ended = aws.wait_for(arn, timeout_s=PATIENCE_S)
     record = plant.record(arn)

@@ -1,8 +1,8 @@
 """Finds the end of a JPEG in a buffer that is still being filled.
 
 Promise: the marker structure (ITU-T T.81, annex B) is followed, so that neither a thumbnail inside a segment nor a
-restart marker is taken for the end, and each byte is read once. `agent.images.decode.inspect` decides whether the image
-is good; this only finds its end, as soon as its last byte has arrived.
+restart marker is taken for the end, and each byte is read once. `agent.images.decode.validate_encoded` decides
+whether the image is good; this only finds its end, as soon as its last byte has arrived.
 """
 
 from __future__ import annotations

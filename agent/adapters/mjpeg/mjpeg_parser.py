@@ -298,8 +298,8 @@ class MjpegParser:
     def _take_announced(self, end: int) -> bool:
         """Take a JPEG of the announced length, after one whose length was right, without reading each byte.
 
-        `agent.images.decode.inspect` reads them anyway. Where there is no end marker, the length is wrong or the
-        image truncated.
+        `agent.images.decode.validate_encoded` reads them anyway. Where there is no end marker, the length is wrong or
+        the image truncated.
         """
         if end > self._end:
             return self._need_more()

@@ -50,7 +50,7 @@ _DEAD: Final = (
 _USER: Final = "op:secret"
 _STOP_TIMEOUT_S: Final = 60.0
 _PROGRAM: Final = (
-    "import sys; from agent.adapters.opencv_sources import V4l2Source; V4l2Source.child = "
+    "import sys; from agent.adapters.opencv_sources import V4l2Source; V4l2Source.capture_module = "
     "'simulator.doubles.cameras.v4l2_driver'; "
     "from agent.cli import main; sys.exit(main(['run', sys.argv[1]]))"
 )

@@ -55,10 +55,10 @@ def stage_release(release: Path, folder: Path, *, version: str) -> StagedRelease
 def measure_second_model(staged: Sequence[StagedRelease]) -> float:
     """MB that a second model adds to a process with one, both loaded and warmed as on the line."""
     program = (
-        "import sys, psutil; from pathlib import Path; from agent.adapters.onnx import OnnxModel, warm; held = []\n"
+        "import sys, psutil; from pathlib import Path; from agent.adapters.onnx import OnnxModel, warm_up; held = []\n"
         "for folder, file, digest in zip(*[iter(sys.argv[1:])] * 3):\n"
         "    held.append(OnnxModel.load(Path(folder), optimised=Path(file), optimised_sha256=digest))\n"
-        "    warm(held[-1], 8, pause_s=0)\n"
+        "    warm_up(held[-1], 8, pause_s=0)\n"
         "    print(psutil.Process().memory_info().rss)"
     )
     arguments = [text for s in staged for text in (str(s.folder), str(s.optimised), s.optimised_sha256)]

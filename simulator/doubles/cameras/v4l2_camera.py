@@ -22,7 +22,7 @@ _NODE: Final = "/dev/null"  # a character device that everybody has
 class SimulatedUsbCamera(V4l2Source):
     """A `V4l2Source` whose driver is simulated, `fps` exposures a second."""
 
-    child = CHILD
+    capture_module = CHILD
 
     def __init__(self, *, fps: float, clock: Clock | None = None) -> None:
         super().__init__(device=_NODE, clock=clock or SystemClock(), width=WIDTH, height=HEIGHT, fps=fps)
