@@ -121,7 +121,7 @@ def test_a_denied_candidate_is_rejected_and_never_released(
     assert plant.record(arn)["result"] == "denied"
     assert plant.status("1.1.0") is CandidateStatus.REJECTED
     assert f"{MODEL}/1.1.0" not in plant.publisher.published(SITE)
-    with pytest.raises(ApprovalError, match="no decision"):
+    with pytest.raises(ApprovalError, match="does not wait for a decision"):
         decide(plant.execution(arn), approved=True, by="bob", why="too late")
 
 
