@@ -245,7 +245,7 @@ class Observation:
     challenger_us: int
     latency_us: int  # from the part's due time to the decision that counts
     image: str | None = None  # reference of the kept frame, where it was kept
-    assigned: bool = True  # False: the part was judged by the champion alone, and `challenger` repeats it
+    assigned: bool = True  # False: the part was inspected by the champion alone, and `challenger` repeats it
 
 
 @dataclass(frozen=True, slots=True)

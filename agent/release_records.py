@@ -139,7 +139,7 @@ class ModelStatus:
     previous: ReleaseRef | None
     candidate: ReleaseRef | None
     desired: DesiredRelease | None
-    share: float = 0.0  # of the parts that the candidate judges too
+    share: float = 0.0  # of the parts that the candidate inspects too
     progress: Mapping[str, float] = field(default_factory=dict)  # of the present state: counts and statistics
     refusal: Refusal | None = None  # the last one, and of which release
     refused: ReleaseRef | None = None

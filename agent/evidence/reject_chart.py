@@ -18,7 +18,7 @@ more often are therefore seen by `flood` only.
 
 The rate is learned from the line itself, from the model's first part on. Its uncertainty does not cause alarms:
 `high` is compared with an upper, `low` with a lower confidence limit, which close in as parts pass. A learned rate is
-kept for good (`CAP`), so that a slow drift adds up instead of becoming normal.
+kept for good (`CUSUM_CAP`), so that a slow drift adds up instead of becoming normal.
 """
 
 from __future__ import annotations

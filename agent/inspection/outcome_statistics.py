@@ -1,7 +1,7 @@
 """Counts judgements by model, outcome and class, and charts the reject rate of each model.
 
-Promise: memory is bounded (the newest `KEPT` models and as many charts); the charts survive a restart, except for the
-last `SAVE_S` seconds. A chart belongs to a model under one set of thresholds and one region: any change of what the
+Promise: memory is bounded (the newest `MAX_CHARTS` models and as many charts); the charts survive a restart, except for
+the last `SAVE_S` seconds. A chart belongs to a model under one set of thresholds and one region: any change of what the
 model rejects begins a new chart, and going back resumes the old one. Not thread-safe: the monitor serialises.
 """
 

@@ -160,7 +160,7 @@ class Nucleus:
     # --- deployments --------------------------------------------------------------------------------------------------
 
     def deploy(self, deployment: Deployment, folder: Path, timeout_s: float = _WAIT_S) -> DeploymentResult:
-        """Carry out a deployment with recipes and artifacts of `folder` (see `Store`) and return what came of it."""
+        """Carry out a deployment with recipes and artifacts of `folder` (see `ComponentStore`); return its result."""
         return self.start_deployment(deployment, folder).result(timeout_s)
 
     def start_deployment(self, deployment: Deployment, folder: Path) -> Future[DeploymentResult]:

@@ -139,7 +139,7 @@ class _ShortExaminer(SelfTestClient):
         self._cpu_s = cpu_s
 
     def run_self_test(self, job: SelfTestJob) -> SelfTestResult:
-        """See `ports.Examiner`."""
+        """See `ports.SelfTester`."""
         if self._cpu_s is not None:
             job = replace(job, limits=replace(job.limits, cpu_s=self._cpu_s))
         return super().run_self_test(job)

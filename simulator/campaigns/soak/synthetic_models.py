@@ -62,7 +62,7 @@ def draw_part(pixels: Pixels, *, defective: bool, source: random.Random) -> None
 
 
 def make_release(folder: Path, kind: str, *, version: str, counter: int) -> Path:
-    """Write a release of a kind in `QUALITIES`, with the default rollout policy."""
+    """Write a release of a kind in `ERROR_PROFILES`, with the default rollout policy."""
     return write_release(folder, version=version, counter=counter, name="day", rollout={}, metrics={"kind": kind})
 
 

@@ -2,8 +2,8 @@
 
 At the end wrong labels arrive, which must be refused.
 
-Runs on a thread of its own and tells `Chapter`s; everything that it waits for has a limit, and what did not come within
-it ends the story with a sentence.
+Runs on a thread of its own and reports `ScenarioEvent`s. Every wait has a limit; when one expires, the scenario ends
+with a sentence that names what did not happen.
 """
 
 from __future__ import annotations

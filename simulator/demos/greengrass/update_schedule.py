@@ -1,7 +1,7 @@
 """The updates of the model while the line runs: begun in their order, and followed to their ends.
 
 An update has ended when the deployment has (where there is one) and the agent serves the release, or refuses it.
-`Updates.step` is called from one thread and waits for nothing.
+`UpdateSchedule.advance` is called from one thread and waits for nothing.
 """
 
 from __future__ import annotations

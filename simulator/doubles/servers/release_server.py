@@ -46,7 +46,7 @@ class ResponseFault:
     pattern: str
     kind: Literal["slow", "endless", "truncated", "failing", "silent", "unanswered"]
     amount: float = 0.0  # bytes/s, bytes or an HTTP status
-    times: int | None = None  # None: until `mend`
+    times: int | None = None  # None: until `clear_faults`
     skip: int = 0  # so many requests pass before
 
 

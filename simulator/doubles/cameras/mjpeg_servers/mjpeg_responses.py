@@ -28,9 +28,10 @@ _REALM: Final = "AXIS_00408CE070B9"
 
 @dataclass(frozen=True, slots=True)
 class ServerBehaviour:
-    """What a server does with a request (its head) and some JPEGs; `refused`: what the agent says instead of taking it.
+    """What a server does with a request (its head) and some JPEGs.
 
-    `alter` changes each JPEG before it is sent, without changing what it shows.
+    `expected_error` is what the agent reports where it refuses the stream. `transform` changes the bytes of each JPEG
+    before it is sent, without changing what it shows.
     """
 
     reported_by: str
