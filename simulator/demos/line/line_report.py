@@ -229,5 +229,5 @@ def try_next(result: LineResult) -> list[tuple[str, str]]:
         picture = configuration.with_name("explained.png")
         given = ("--config", str(configuration), "--out", str(picture))
         line = shell_command("kensa", "explain", kept[-1].verdict.key, *given)
-        lines.append((line, "why this part was judged so"))
+        lines.append((line, "why this part got this verdict"))
     return lines
